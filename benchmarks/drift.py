@@ -197,7 +197,7 @@ class Recordings:
         self.thresholds: dict[tuple[str, str], float] = {}
 
     def verdicts(self, model: str) -> dict[str, tuple[Verdict, ...]]:
-        """What the default validators find in each answer of a model."""
+        """Return the findings of the default validators on each answer of a model."""
         from recorded import answer, request
 
         from cascade_agent import StepContext, default_validators

@@ -1,4 +1,4 @@
-"""How well the judge knows a wrong draft: ranking, soft fails and cost of the shipped rules, evidence and fits.
+"""Measure the judge on wrong drafts: ranking, soft fails and cost of the shipped rules, evidence and fits.
 
     python benchmarks/judge.py --train DIR --test DIR [--leave-out KIND|each] [--sizes 50,200,400,all] [--json [FILE]]
 
@@ -105,7 +105,7 @@ class Bench:
         return self.rows[model]
 
     def verdicts(self, way: str, model: str) -> dict[str, tuple[Verdict, ...]]:
-        """What the validators of a way find in each draft of a model."""
+        """Return the findings of a way's validators on each draft of a model."""
         if (way, model) not in self.found:
             panel = ValidatorSet([ToolCallSchema()] if way == "schema" else default_validators())
             rows = self.answers(model)
@@ -122,7 +122,7 @@ class Bench:
         return StepContext(messages=old.messages, tools=old.tools)
 
     def agreement(self, model: str, second: str) -> dict[str, Verdict]:
-        """What a cross-check by `second` would have found in each draft of `model`."""
+        """Return the findings of a cross-check by `second` on each draft of `model`."""
         key = (second, model)
         if key not in self.found:
             ours, theirs = self.answers(model), self.answers(second)
@@ -149,7 +149,7 @@ class Bench:
         return [n for n in names if n in small and n in large]
 
     def failed(self, model: str, name: str) -> bool:
-        """Whether the recorded call failed: there is no draft to judge, and a cascade escalates."""
+        """Return whether the recorded call failed: there is no draft to judge, and a cascade escalates."""
         return bool(self.answers(model)[name]["status"] == "error")
 
     def cost(self, model: str, name: str) -> float:
@@ -298,12 +298,12 @@ def judge(bench: Bench, pair: Pair, names: list[str], scorer: Scorer, way: Way, 
 
 
 def escalated(judged: Judged, threshold: float) -> list[bool]:
-    """What goes up: what fails, and what has less confidence than the threshold."""
+    """Return the drafts that go up: those that fail, and those with less confidence than the threshold."""
     return [f or p < threshold for f, p in zip(judged.fails, judged.confidence, strict=True)]
 
 
 def by_rule(judged: Judged, way: Way) -> list[bool]:
-    """What the default policy sends up without a threshold: evidence moves the bar, see `Policy`."""
+    """Return the drafts that go up by default, without a threshold: evidence moves the bar, see `Policy`."""
     low = way.band[0] if way.second else 0.0
     return [
         f or p < (KEEP if asked else low)
@@ -605,7 +605,7 @@ def main() -> None:
 
 
 def ways_of(sizes: list[int | None]) -> list[Way]:
-    """What is compared; of the fits on gain and in the wide band only those with the most labels."""
+    """Return the ways to compare; of the fits on gain and in the wide band only those with the most labels."""
     ways = [Way("schema"), Way("default"), Way("default +second", second=True)]
     ways.append(Way("default +second wide", second=True, band=WIDE))
     most = None if None in sizes else max((s for s in sizes if s is not None), default=None)

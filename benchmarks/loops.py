@@ -1,4 +1,4 @@
-"""How well the default set judges agents in loops: success and cost of a cascade on recorded runs, and each rule.
+"""Measure the default set on agents in loops: success and cost of a cascade on recorded runs, and each rule.
 
     python benchmarks/loops.py --data DIR [--errors text|status] [--ratios 3,10] [--stay turn,run] [--threshold P]
                                [--part N] [--json]

@@ -1,4 +1,4 @@
-"""What a cascade adds to a step: CPU beside calling the small model directly, flat in the history, and import time.
+"""Measure what a cascade adds to a step: CPU over a direct call of the small model, by history, and import time.
 
     python benchmarks/overhead.py [--rounds 5] [--json FILE]
     python benchmarks/overhead.py --against PATH [--rounds 5]

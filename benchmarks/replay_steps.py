@@ -35,7 +35,7 @@ from cascade_agent.validators.cross_check import CrossCheck
 
 @dataclass
 class Tally:
-    """What one way of answering did on some steps. A step that ended in an error counts as wrong."""
+    """Results of one way of answering on some steps. A step that ended in an error counts as wrong."""
 
     steps: int = 0
     right: int = 0

@@ -1,4 +1,4 @@
-"""What checking a tool call costs, and what a corpus of hostile schemas does to it, beside plain jsonschema.
+"""Measure the check of a tool call, and what a corpus of hostile schemas does to it, next to plain jsonschema.
 
     python benchmarks/schema.py [--rounds 2000] [--out schema.json]
 

@@ -1,4 +1,4 @@
-"""What a cascade costs beside a chain of fallbacks and a node written by hand, all measured in turn in one process.
+"""Compare a cascade with a chain of fallbacks and a node written by hand, all measured in turn in one process.
 
     python benchmarks/speed.py [--rounds 200] [--waves 5] [--json FILE]
 

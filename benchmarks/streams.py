@@ -1,4 +1,4 @@
-"""How soon a stream begins: a cascade beside large alone, on a server of 30 tokens a second on this machine.
+"""Measure when a stream begins: a cascade and large alone, on a local server of 30 tokens a second.
 
     python benchmarks/streams.py [--rounds 15] [--json FILE]
 
@@ -37,7 +37,7 @@ USAGE = {"prompt_tokens": 9, "completion_tokens": 11, "total_tokens": 20}
 
 @dataclass(frozen=True, kw_only=True)
 class Script:
-    """What a model of the server answers: deltas at a rate, after a while.
+    """Answer of a model of the server: deltas at a rate, after a while.
 
     `cut` closes the connection after so many of them, `gate` holds all but the first back.
     """

@@ -1,4 +1,4 @@
-"""What telemetry costs a step that goes to both tiers: CPU, beside the same step with telemetry switched off.
+"""Measure what telemetry costs a step that goes to both tiers: CPU, against the same step without telemetry.
 
     python benchmarks/telemetry.py [--rounds 7] [--calls 200] [--json FILE]
 
@@ -135,7 +135,7 @@ def acpu(call: Callable[[], Any], n: int) -> float:
 
 
 def calls_alone(trace: StepTrace) -> Callable[[], None]:
-    """What a two-tier step tells telemetry, by itself."""
+    """Do what a two-tier step does for telemetry, and nothing else."""
     decision = next(d for d in trace.decisions if d.action == "escalate")
 
     def tell() -> None:

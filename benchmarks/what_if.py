@@ -1,4 +1,4 @@
-"""How fast a journal is swept for other thresholds, and how much memory that takes.
+"""Measure how fast a journal is swept for other thresholds, and the memory that takes.
 
     python benchmarks/what_if.py [--steps 20000 100000] [--json FILE]
 

@@ -1,4 +1,4 @@
-"""What many tests build alike: answers with calls, verdicts, graphs of one node, and the ways to ask them."""
+"""Builders that many tests share: answers with calls, verdicts, graphs of one node, and the ways to ask them."""
 
 import asyncio
 import contextlib

@@ -25,7 +25,7 @@ _PROCESSES = multiprocessing.get_context("forkserver")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
-    """How a program ended, and what it wrote."""
+    """The end of a program: its exit code and its output."""
 
     code: int | None
     out: str

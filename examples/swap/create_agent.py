@@ -30,7 +30,7 @@ def swapped(small, large):
 
 
 def answer(messages):
-    """What the stand-in models say."""
+    """Return the answer of the stand-in models."""
     if messages[-1].type == "tool":
         return f"2 + 3 is {messages[-1].text}."
     return AIMessage("", tool_calls=[{"name": "add", "args": {"a": 2, "b": 3}, "id": "call_1"}])

@@ -45,7 +45,7 @@ def swapped(small, large):
 
 
 def answer(messages):
-    """What the stand-in models say: by their role, and by what was found."""
+    """Return the answer of the stand-in models, by their role and by what was found."""
     results = [m for m in messages if m.type == "tool"]
     if "research" in messages[0].text:
         city = "Lyon" if "Lyon" in messages[1].text else "Oslo"

@@ -57,7 +57,7 @@ def swapped(small, large):
 
 
 def answer(messages):
-    """What the stand-in models say."""
+    """Return the answer of the stand-in models."""
     return "parcel left Hamburg" if "Hamburg" in messages[-1].text else "parcel reached Lyon"
 
 

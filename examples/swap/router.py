@@ -57,7 +57,7 @@ def swapped(small, large):
 
 
 def answer(messages):
-    """What the stand-in models say."""
+    """Return the answer of the stand-in models."""
     if "Which desk?" in messages[-1].text:
         return AIMessage("", tool_calls=[{"name": "Route", "args": {"desk": "shipping"}, "id": "call_1"}])
     return "It arrives tomorrow."

@@ -53,7 +53,7 @@ def swapped(small, large):
 
 
 def answer(messages):
-    """What the stand-in models say: by the role that the system prompt gives them, and by what was found."""
+    """Return the answer of the stand-in models, by the role that the system prompt gives them and by what was found."""
     role, results = messages[0].text, [m.text for m in messages if m.type == "tool"]
     if "desks" not in role:
         name = "find_order" if "shipping" in role else "find_bill"

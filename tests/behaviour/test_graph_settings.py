@@ -1,4 +1,4 @@
-"""What an assistant sets: the policy and the models of a graph, as context or in `configurable`."""
+"""An assistant sets the policy and the models of a graph, as context or in `configurable`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What hosts do with a model: retry it, wrap it, stream it, configure it, call it under their own middleware."""
+"""Hosts retry a model, wrap it, stream it, configure it, call it under their own middleware."""
 
 from typing import Any
 

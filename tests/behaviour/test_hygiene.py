@@ -1,4 +1,4 @@
-"""What is committed is fit to be public: no registry, no machine, nothing heavy."""
+"""Committed files are fit to be public: no registry, no machine, nothing heavy."""
 
 import re
 import shutil
@@ -77,7 +77,7 @@ REQUIREMENT = re.compile(r"^(?P<name>[\w.-]+)(?:\[(?P<extras>[\w,.-]+)\])?==", r
 
 @cache
 def _installed() -> list[tuple[str, list[Requirement]]]:
-    """What is installed, and what it asks for with an extra."""
+    """Return the entries of a list, and what they ask for with an extra."""
     found = ((d.name, [r for r in d.requires or () if "[" in r.partition(";")[0]]) for d in metadata.distributions())
     return [(name, [Requirement(line) for line in lines]) for name, lines in found]
 

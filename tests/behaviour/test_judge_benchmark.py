@@ -128,7 +128,7 @@ def test_models_that_training_does_not_know(tmp_path, run):
 
 
 def test_a_log_holds_the_second_answer_only_where_it_was_asked(tmp_path):
-    """What a fit learns from has the agreement inside of the band and nowhere else; gain needs large to be right."""
+    """A fit learns from the agreement inside of the band and nowhere else; gain needs large to be right."""
     bench = judge.Bench.load(recordings(tmp_path / "x", labels=3))
     rules, gathered = shipped_scorer(), []
     likely = [rules.confidence(v) or 0.0 for v in bench.verdicts("default", "small").values()]

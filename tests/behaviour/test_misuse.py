@@ -1,4 +1,4 @@
-"""What users get wrong is refused or logged at construction, and what strangers write moves no budget."""
+"""Mistakes of users are refused or logged at construction, and texts of strangers move no budget."""
 
 import contextlib
 from typing import Any

@@ -19,7 +19,7 @@ TELEMETRY_BROKEN = {"spans: processor raises at start", "spans: processor raises
 
 @pytest.fixture(scope="module")
 def measured() -> dict[str, dict[str, Any]]:
-    """What a process of each way said after its steps."""
+    """Output of a process of each way after its steps."""
 
     def ask(way: str) -> dict[str, Any]:
         worker = Worker(way, address)

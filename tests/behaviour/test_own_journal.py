@@ -114,7 +114,7 @@ class Waits:
 
 
 def test_a_copy_of_a_cascade_writes_too():
-    """What waits is the journal's own; the copy begins with nothing."""
+    """The records that wait are the journal's own; the copy begins with none."""
     copy.deepcopy(pair("fine", "x", journal=Waits())).invoke("hi")
     assert until(lambda: Waits.kept, seconds=SECONDS, what="the record")
 
@@ -148,7 +148,7 @@ for _ in range(3):
 
 @pytest.mark.parametrize(("how", "kept"), [("is slow", 3), ("blocks", 0)])
 def test_the_exit_of_the_interpreter_waits_a_moment(how, kept):
-    """What a slow journal still has to write is written; one that blocks holds up no exit."""
+    """A slow journal writes all it still has to; one that blocks holds up no exit."""
     command = [sys.executable, "-c", EXIT, how]
     done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=True)
     assert (done.stdout.count("kept"), done.stderr) == (kept, "")

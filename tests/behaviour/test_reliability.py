@@ -541,7 +541,7 @@ async def test_a_ceiling_holds_for_a_run_of_a_graph(how):
 
 @BOTH
 async def test_a_strict_ceiling_is_never_overrun(how):
-    """What a call can cost at most is set aside; a model without a limit of output is refused by name."""
+    """The most that a call can cost is set aside; a model without a limit of output is refused by name."""
     journal, large = TraceCapture(), ScriptedChatModel("large", usage=(5, 10), loop=True)
     small = Tier(ScriptedChatModel("small", usage=(5, 10), loop=True).bind(max_tokens=10), price=Price(1, 1))
     policy = Policy(max_cost={"thread": 0.01, "strict": True})

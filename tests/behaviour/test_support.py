@@ -40,7 +40,7 @@ def refunds(db) -> list[tuple[str, int]]:
 
 @pytest.mark.parametrize("amount", [100.01, "100.01", "a lot", None, float("nan")])
 def test_a_large_or_unreadable_refund_needs_a_person(amount):
-    """What is not known to be small is asked about."""
+    """An amount that is not known to be small is asked about."""
     assert support.needs_person(call("refund_order", amount=amount))
     assert support.needs_person(call("refund_order"))
     assert not support.needs_person(call("refund_order", amount=100))

@@ -32,7 +32,7 @@ def db():
 
 
 def call(db, name, /, **args) -> ToolMessage:
-    """What a tool node would get for this call."""
+    """Return what a tool node would get for this call."""
     tool = {t.name: t for t in order_tools(db)}[name]
     return tool.invoke({"type": "tool_call", "id": "1", "name": name, "args": args})
 
@@ -291,7 +291,7 @@ def test_the_calculator_computes(expression, value):
      "-" * 60 + "1", "1" * 201, "9" * 16, "*".join(["999999999999999"] * 12), "0/0", "1//2", "１+１"],
 )  # fmt: skip
 def test_the_calculator_refuses(expression):
-    """What is no sum, too deep, too long or too large is a ToolException; nothing is evaluated as code."""
+    """A text that is no sum, too deep, too long or too large is a ToolException; nothing is evaluated as code."""
     with pytest.raises(ToolException):
         evaluate(expression)
 

@@ -396,7 +396,7 @@ def tree(spans: list[ReadableSpan], parent: int | None = None) -> list[Any]:
 
 
 def seen(spans: list[ReadableSpan]) -> dict[str, Any]:
-    """What the tests look at."""
+    """Return what the tests look at."""
     ids = {span.context.span_id for span in spans}
     return {
         "tree": tree(spans),

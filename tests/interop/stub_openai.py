@@ -99,7 +99,7 @@ class StubOpenAI(Loopback):
         return ChatOpenAI(model=name, base_url=self.url, api_key="none", **{"max_retries": 0, **settings})
 
     def asked(self, model: str) -> int:
-        """How many requests named this model."""
+        """Return the number of requests that named this model."""
         return sum(request["model"] == model for request in self.requests)
 
     def __exit__(self, *exc: object) -> None:

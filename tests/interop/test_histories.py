@@ -94,7 +94,7 @@ def test_what_the_asked_model_wrote_itself_comes_back_untouched(hosts, author, k
 
 @pytest.mark.parametrize("begun_by", ["openai", "gemini", "ollama", "anthropic"])
 def test_manual_thinking_takes_over_a_turn_that_another_model_began(hosts, begun_by):
-    """What was done so far is told as text, since the last answer of an open turn must start with a thought."""
+    """Earlier work is sent as text, since the last answer of an open turn must start with a thought."""
     one, other = hosts
     small = one.model(begun_by)
     large = other.model("anthropic", thinking={"type": "enabled", "budget_tokens": 1024}, max_tokens=2048)

@@ -29,7 +29,7 @@ pytestmark = [
 
 
 def promtool(*arguments: str) -> str:
-    """What promtool says, without a fault."""
+    """Return the words of promtool, which must find no fault."""
     command = [str(PROMTOOL), *arguments]
     done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -63,7 +63,7 @@ class Server:
         return answer["data"]
 
     def query(self, expression: str) -> list[Any]:
-        """What an expression gives now."""
+        """Return the value of an expression now."""
         try:
             return list(self.get("query", query=expression)["result"])
         except urllib.error.HTTPError as error:

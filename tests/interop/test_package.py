@@ -1,4 +1,4 @@
-"""What is shipped: the wheel holds the package with its demo inside, and works from an empty directory."""
+"""The wheel holds the package with its demo inside, and works from an empty directory."""
 
 import os
 import subprocess

@@ -144,7 +144,7 @@ def test_phoenix_counts_tokens_once(phoenix):
 
 
 def test_no_content_reaches_phoenix(phoenix):
-    """What the demo's users ask and what its models answer is in no span."""
+    """No span holds what the demo's users ask and what its models answer."""
     exported = json.dumps(phoenix.spans()).lower()
     tasks = json.loads((ROOT / "graphs" / "evaluation" / "tasks.json").read_text())
     words = {turn.lower() for task in tasks for turn in task["turns"]}

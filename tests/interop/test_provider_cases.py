@@ -1,4 +1,4 @@
-"""What models and providers really send, through the real integration packages: judged, paid and put right."""
+"""Answers as models and providers really send them, through the real packages: judged, paid and put right."""
 
 import contextlib
 import json

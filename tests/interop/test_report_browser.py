@@ -96,7 +96,7 @@ OPEN_ALL = """for (const d of document.querySelectorAll('details')) d.open = tru
 
 
 def at_widths(page, measure: str, *widths: int) -> dict[int, object]:
-    """What a measure gives at each width of the window."""
+    """Return a measure at each width of the window."""
     found = {}
     for width in widths:
         page.set_viewport_size({"width": width, "height": 900})
@@ -427,7 +427,7 @@ def test_assistive_names(show):
 
 @pytest.mark.parametrize("wish", ["reduce", "no-preference"])
 def test_less_motion_is_no_motion(show, wish):
-    """Who asked for less motion gets none."""
+    """Those who ask for less motion get none."""
     moves = "[...document.querySelectorAll('*')].some(e => parseFloat(getComputedStyle(e).transitionDuration) > 0)"
     assert show(reduced_motion=wish).evaluate(moves) is (wish == "no-preference")
 

@@ -39,7 +39,7 @@ def stub() -> Iterator[StubOpenAI]:
 
 
 class _Suite:
-    """What both suites are told about the model."""
+    """Settings of both suites for the model."""
 
     url = "http://127.0.0.1:9/v1"  # nobody answers; the unit suite asks nothing
     small, large = "good-small", "good-large"

@@ -1,4 +1,4 @@
-"""What goes over the wire: spans, metrics and log events of a step through the real OTLP exporters, read as protobuf."""
+"""Spans, metrics and log events of a step on the wire, through the real OTLP exporters, read as protobuf."""
 
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -61,7 +61,7 @@ def _value(value: Any) -> Any:
 
 
 class Wire:
-    """What an application with batch processors sent, with events on spans or as logs."""
+    """Return what an application with batch processors sent, with events on spans or as logs."""
 
     def __init__(self, where: str, bodies: list[tuple[str, bytes]]) -> None:
         self.where, self.bodies = where, bodies

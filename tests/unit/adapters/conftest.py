@@ -1,4 +1,4 @@
-"""What the tests of adapters share."""
+"""Fixtures that the tests of adapters share."""
 
 from importlib.util import find_spec
 

@@ -107,7 +107,7 @@ async def test_an_answer_that_may_be_refused_is_held_back(adapter, way, settings
 
 
 def visible(message: Any) -> Any:
-    """What a host reads of a message, but for what differs between two calls."""
+    """Return what a host reads of a message, but for what differs between two calls."""
     metadata = {k: v for k, v in message.response_metadata.items() if k != "cascade"}
     for key in ("token_usage", "logprobs", "model_provider", "system_fingerprint", "id", "object", "service_tier"):
         metadata.pop(key, None)

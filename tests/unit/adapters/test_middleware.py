@@ -181,7 +181,7 @@ STRUCTURED = {
 @BOTH
 @pytest.mark.parametrize(("spoken", "wanted", "outcome"), STRUCTURED.values(), ids=STRUCTURED)
 async def test_structured_answers_are_judged_as_the_agent_reads_them(spoken, wanted, outcome, how):
-    """What parses is accepted as such; what does not is a verdict, and large answers in its own way."""
+    """An answer that parses is accepted as such; one that does not is a verdict, and large answers in its own way."""
     small = model(spoken, profile=NATIVE if str(spoken).startswith("{") else None)
     large = model(call("Report", **GOOD))
     agent = create_agent(small, [lookup], response_format=wanted, middleware=[CascadeMiddleware(large)])

@@ -157,7 +157,7 @@ async def test_an_exhausted_step_waits_for_a_human(adapter, way):
 @WAYS
 @ADAPTERS
 async def test_a_step_that_is_stopped_asks_nobody_else(adapter, way):
-    """What stops the host passes through; the record says so."""
+    """Control flow of the host passes through; the record says so."""
     journal, large, waits = TraceCapture(), says("late"), way in ("async", "astream", "events")
     small: Any = Hanging("a") if waits else says(KeyboardInterrupt())
     graph = graph_of(adapter, small, large, journal=journal)
@@ -227,7 +227,7 @@ async def chunks_of(model: Any, queried: Any) -> list[Any]:
 
 
 def ended(model: Any, queried: Any, method: str) -> Any:
-    """What a call ends with: the answer, or the sum of its chunks."""
+    """Return what a call ends with: the answer, or the sum of its chunks."""
     if method in ("invoke", "ainvoke"):
         return model.invoke(queried) if method == "invoke" else asyncio.run(model.ainvoke(queried))
     found = list(model.stream(queried)) if method == "stream" else asyncio.run(chunks_of(model, queried))
@@ -239,7 +239,7 @@ def ended(model: Any, queried: Any, method: str) -> Any:
 
 
 def words(value: Any) -> Any:
-    """What a host reads of an answer."""
+    """Return what a host reads of an answer."""
     if isinstance(value, BaseMessage):
         calls = [(call["name"], call["args"]) for call in getattr(value, "tool_calls", ())]
         return value.type.removesuffix("MessageChunk").lower(), value.content, calls
@@ -251,7 +251,7 @@ def words(value: Any) -> Any:
 
 
 def seen(ask: Any) -> Any:
-    """What the host gets: an answer, or an exception by type and words."""
+    """Return what the host gets: an answer, or an exception by type and words."""
     try:
         return words(ask())
     except Exception as error:

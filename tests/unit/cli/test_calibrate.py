@@ -161,7 +161,7 @@ def test_what_is_worth_more_is_not_replaced_silently(
 
 
 def test_the_same_promise_and_force_replace(journal: Path, tmp_path: Path) -> None:
-    """What was calibrated to the same claim is replaced, and said to be; --force replaces any policy."""
+    """A policy calibrated to the same claim is replaced, with a line that says so; --force replaces any policy."""
     out = tmp_path / "p.json"
     for args in ((), ("--seed", 1, "--confidence", 0.95), ("--max-loss", 0.06, "--force")):
         before = out.read_bytes() if out.exists() else None

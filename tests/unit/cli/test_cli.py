@@ -97,7 +97,7 @@ def test_a_model_that_cannot_be_reached_stops_the_demo(tmp_path):
 
 
 def endpoint(_request, sent):
-    """What an OpenAI-compatible endpoint gives, behind which the stand-ins answer."""
+    """Answer as an OpenAI-compatible endpoint does, behind which the stand-ins stand."""
     body = json.loads(sent)
     model = small_standin() if body["model"] == "tiny" else large_standin()
     answer = model.bind(tools=body.get("tools", ())).invoke(convert_to_messages(body["messages"]))

@@ -1,4 +1,4 @@
-"""What commands leave behind and show on the way: files for their owner alone, the progress of a long read."""
+"""Commands leave files for their owner alone, and show the progress of a long read."""
 
 from __future__ import annotations
 

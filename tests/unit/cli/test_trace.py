@@ -214,7 +214,7 @@ def test_terminals(tmp_path):
 
 
 def on_a_terminal(*args: object, **env: str) -> str:
-    """What the command writes to a terminal."""
+    """Return what the command writes to a terminal."""
     own, theirs = pty.openpty()
     process = subprocess.Popen(
         [*COMMAND, *map(str, args)], stdout=theirs, stderr=theirs, env=environment(TERM="xterm-256color", **env)

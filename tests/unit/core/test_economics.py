@@ -89,7 +89,7 @@ def test_no_tier_is_asked_for_money_that_is_not_there(left, small, large, attemp
 
 
 def test_empty_budgets():
-    """What is left when large cannot be paid is a usable draft; evidence is not asked, it costs money too."""
+    """A usable draft is left when large cannot be paid; evidence is not asked, it costs money too."""
     low = replace(GOOD, confidence=0.2)
     policy = Policy(threshold=0.5, on_exhausted="return")
     decision = decide(policy, [low], inputs=DecisionInputs(money_left=0.0))

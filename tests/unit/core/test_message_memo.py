@@ -1,4 +1,4 @@
-"""What is read of a message is read once, and forgotten with it."""
+"""A message is read once, and what was read is forgotten with it."""
 
 import gc
 from typing import Any

@@ -91,7 +91,7 @@ def test_the_rules_hold_for_any_history(policy, history):
 
 @given(policies, attempts("small", "rejected"), unit, unit)
 def test_a_lower_threshold_and_a_higher_confidence_accept_no_less(policy, attempt, a, b):
-    """What is accepted at a threshold or a confidence is accepted at every lower threshold, every higher confidence."""
+    """A draft accepted at a threshold or a confidence is accepted at every lower threshold, every higher confidence."""
     low, high = sorted((a, b))
     if decide(replace(policy, threshold=high), (attempt,)).action == "accept":
         assert decide(replace(policy, threshold=low), (attempt,)).action == "accept"

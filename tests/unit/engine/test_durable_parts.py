@@ -88,7 +88,7 @@ async def crash_and_go_on(graph: Any, how: str, thread: Any = THREAD) -> Any:
 
 
 def facts(trace: StepTrace) -> Any:
-    """What a record says, but for times, ids and the text that no checkpoint keeps."""
+    """Return a record but for times, ids and the text that no checkpoint keeps."""
     attempts = tuple(replace(a, latency=None, answer=None) for a in trace.attempts)
     evidence = tuple(replace(c, latency=None) for c in trace.evidence)
     inputs = tuple(replace(i, time_left=None) for i in trace.inputs_seen)
@@ -214,7 +214,7 @@ async def test_where_the_draft_may_be_needed_both_are_asked_again(how):
 
 @BOTH
 async def test_a_person_decides_a_step_that_was_killed(how):
-    """What is known of small stands in the question; each step is recorded once, by the person's word."""
+    """The question holds what is known of small; each step is recorded once, by the person's word."""
     journal, saver = TraceCapture(), InMemorySaver()
     small, large = models("lost", "large says")
 

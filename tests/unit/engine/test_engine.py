@@ -31,7 +31,7 @@ unit = st.floats(0, 1)
 # ---- a step from a script -------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Says:
-    """What a tier does, and what the validators find about it."""
+    """Plan of a tier: its answer, and the findings of the validators on it."""
 
     kind: str
     score: float = 0.5
@@ -259,7 +259,7 @@ def test_sync_async_and_replay_agree(**script):
 @settings(max_examples=examples(25, 100), deadline=None)
 @given(small=scripts, large=scripts, policy=policies)
 def test_what_holds_of_every_step(small, large, policy):
-    """What is returned passed every hard check; at most one call per tier; every attempt is closed."""
+    """A returned answer passed every hard check; at most one call per tier; every attempt is closed."""
     step, _ = a_step(small, large, policy=policy)
     result = run(step)
     trace = result.trace
@@ -397,7 +397,7 @@ def test_records_of_a_step():
 
 
 def test_a_tier_that_is_a_cascade_with_an_unreadable_record_is_unknown():
-    """What a nested record cannot tell is unknown, and no fault of the step."""
+    """Facts that a nested record lacks are unknown, and no fault of the step."""
 
     class Odd(ScriptedChatModel):
         @property

@@ -1,4 +1,4 @@
-"""What a cascade learns of its steps, and what its budget holds."""
+"""Statistics that a cascade keeps of its steps, and its budget."""
 
 import copy
 import pickle
@@ -115,7 +115,7 @@ def test_memory_of_the_statistics():
 
 # ---- the budget ------------------------------------------------------------------------------------------------------
 class Run:
-    """What a graph keeps for the length of a run."""
+    """Values that a graph keeps for the length of a run."""
 
 
 def test_money_that_is_held():

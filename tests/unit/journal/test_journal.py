@@ -523,7 +523,7 @@ def test_requests_are_kept_where_asked_for_and_redacted(tmp_path: Path) -> None:
 
 # ---- redaction ----------------------------------------------------------------------------------------------------
 def test_redaction_sees_every_record_and_decides(tmp_path: Path) -> None:
-    """What redact returns is what is written, for steps and labels, by a new dict or by a changed one."""
+    """The record that `redact` returns is written, for steps and labels, as a new dict or a changed one."""
 
     def redact(data: dict[str, object]) -> dict[str, object]:
         if data["type"] == "label":

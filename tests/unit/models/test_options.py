@@ -168,7 +168,7 @@ WORDS = {"temperature": 0, "max_tokens": 9, "seed": 1, "thinking": {"type": "dis
     ],
 )
 def test_options_are_put_in_the_words_of_the_client(family, kept):
-    """What only another's client knows stays behind, what nobody knows goes on; Ollama's own options stand."""
+    """Options that only another's client knows stay behind, unknown ones go on; Ollama's own options stand."""
     own = {"num_ctx": 8192, "temperature": 0.8} if family == "ollama" else {}
     model = ModelTraits(label="w", family=family, form=family, own_options=own)
     assert settings_for(model, WORDS) == kept

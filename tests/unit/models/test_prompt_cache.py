@@ -1,4 +1,4 @@
-"""What only one provider understands is taken out for the others, and nothing else is touched."""
+"""Parts that only one provider understands are taken out for the others, and nothing else is touched."""
 
 from typing import Any
 

@@ -99,7 +99,7 @@ def test_unusual_schemas():
     ],
 )
 def test_a_tool_without_a_schema_is_offered_with_unchecked_arguments(given: Any, name: str):
-    """What the provider runs itself, and a function without parameters, have an empty schema."""
+    """Tools that the provider runs itself, and functions without parameters, have an empty schema."""
     (spec,) = tool_specs([given])
     assert (spec.name, spec.parameters, spec.native) == (name, {}, None)
 

@@ -1,4 +1,4 @@
-"""What a call used and cost, by its answer or by its error, and when a busy provider wants to be asked again."""
+"""Usage and cost of a call, by its answer or by its error, and when a busy provider wants to be asked again."""
 
 import email.utils
 import time
@@ -77,7 +77,7 @@ def test_reasoning_that_is_counted_next_to_the_output_is_paid():
 
 
 def error_of(model: Any, messages: Any = "hi", **options: Any) -> Exception:
-    """What asking raises."""
+    """Return what asking raises."""
     with pytest.raises(Exception) as caught:
         model.invoke(messages, **options)
     return caught.value

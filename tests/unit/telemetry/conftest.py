@@ -50,5 +50,5 @@ class Spans:
 
 @pytest.fixture
 def spans(monkeypatch: pytest.MonkeyPatch) -> Spans:
-    """What the library's tracer exports in this test."""
+    """Spans that the library's tracer exports in this test."""
     return Spans(monkeypatch)

@@ -170,7 +170,7 @@ class Structured(ScriptedChatModel):
 
 # ---- the root -------------------------------------------------------------------------------------------------------
 def test_roots(spans):
-    """What the body raises is an error of the run, an interrupt of the host is none; inside a span there is no second root."""
+    """An exception of the body is an error of the run, a host's interrupt is none; inside a span is no second root."""
     with pytest.raises(KeyError), invoke_workflow("desk"):
         raise KeyError("secret")
     with pytest.raises(GraphInterrupt), invoke_workflow("desk"):

@@ -206,7 +206,7 @@ async def test_a_broken_validator_is_an_error_and_is_timed(seen):
 
 
 async def test_evidence_is_timed_and_paid(seen):
-    """What asks a model counts as a validator with its latency, and its cost stands apart from that of the tiers."""
+    """Evidence counts as a validator with its latency, and its cost stands apart from that of the tiers."""
 
     class Judge:
         name, stage = "judge", "evidence"

@@ -85,7 +85,7 @@ def test_a_setting_that_cannot_work_is_refused(wrong: Any):
 
 
 def test_a_redact_that_raises_takes_the_text_away():
-    """What cannot be redacted is not written; the fault is counted."""
+    """A record that cannot be redacted is not written; the fault is counted."""
 
     def breaks(text: str) -> str:
         raise KeyError(text)

@@ -147,13 +147,13 @@ KEPT = {
 
 @pytest.mark.parametrize("case", KEPT)
 def test_kept(case: str) -> None:
-    """What is no error that the last calls ended in is left alone."""
+    """A result that is no error of the last calls is left alone."""
     assert judge(*KEPT[case]) is None
 
 
 @pytest.mark.parametrize("reason", [None, "Not today."])
 def test_a_call_that_a_human_rejected_is_no_error_of_the_small_tier(reason: str | None) -> None:
-    """What `HumanInTheLoopMiddleware` writes for a rejected call is left alone; an error next to it still counts."""
+    """The text of `HumanInTheLoopMiddleware` for a rejected call is left alone; an error next to it still counts."""
     agent: Any = create_agent(
         ScriptedChatModel([AIMessage("", tool_calls=[CALL]), AIMessage("As you like.")]),
         [divide],

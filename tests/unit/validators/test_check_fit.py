@@ -52,7 +52,7 @@ def test_adapters_refuse_a_policy_that_does_not_fit(adapter):
 
 
 def test_what_fits_a_threshold():
-    """What may lift a draft must have been measured, log-probabilities too; new validators that only object fit."""
+    """A validator that may lift a draft must have been measured, log-probabilities too; one that only objects fits."""
     validators = [*default_validators(), TokenConfidence()]
     with pytest.raises(ConfigurationError, match="without TokenConfidence"):
         check_fit(policy(), validators)

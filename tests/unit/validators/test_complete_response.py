@@ -131,7 +131,7 @@ BROKEN = {
 
 @pytest.mark.parametrize(("code", "case"), [(code, case) for code, cases in BROKEN.items() for case in cases])
 def test_broken(code: str, case: str) -> None:
-    """What is missing, cut, refused or cannot be kept is a hard fail with its own code that quotes nothing."""
+    """An answer that is missing, cut, refused or cannot be kept is a hard fail with its own code that quotes nothing."""
     verdict = find(BROKEN[code][case])
     assert (verdict.code, verdict.hard) == (code, True)
     assert len(verdict.reason) <= 500
@@ -230,7 +230,7 @@ def test_answers_without_words() -> None:
 
 
 def openai_answer(message: dict[str, Any], finish_reason: str) -> AIMessage:
-    """What ChatOpenAI makes of a response, without a network."""
+    """Return what ChatOpenAI makes of a response, without a network."""
     choice = {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": finish_reason}
     body = {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
     transport = httpx.MockTransport(lambda _: httpx.Response(200, json=body))

@@ -157,7 +157,7 @@ def test_a_step_costs_what_is_new(monkeypatch) -> None:
 
 
 def test_nothing_is_kept_of_a_conversation_that_is_over() -> None:
-    """What was read of a thread goes with its messages."""
+    """Facts read of a thread go with its messages."""
     messages: list[BaseMessage] = [HumanMessage("Go."), ai("look_up", {}, "1"), ToolMessage("one", tool_call_id="1")]
     loop(StepContext(messages=messages))
     seen = [weakref.ref(thing) for m in messages for thing in (m, facts(m))]
@@ -171,7 +171,7 @@ TOOLS = tuple(ToolSpec(f"tool_{n}") for n in range(12))
 
 
 def prior(messages: list[BaseMessage], draft: AIMessage | None = None, tools: Any = TOOLS) -> float | None:
-    """What TurnProgress says of a draft."""
+    """Return the finding of TurnProgress on a draft."""
     verdict = TurnProgress()(Draft(message=draft or AIMessage("Shipped.")), StepContext(messages=messages, tools=tools))
     return None if verdict is None else verdict.score
 

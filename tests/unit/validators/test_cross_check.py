@@ -76,7 +76,7 @@ NEUTRAL = CrossCheck.weights["agreement"].neutral
 
 
 def checked(ours: AIMessage, theirs: AIMessage, queried: str = REQUEST) -> tuple[float, float]:
-    """What a cross-check finds, and the plain agreement."""
+    """Return the finding of a cross-check, and the plain agreement."""
     context = StepContext(messages=[HumanMessage(queried)], tools=tool_specs([book]))
     a, b = Draft(message=ours), Draft(message=theirs)
     found, plain = cross_checked(a, b, context), agreement(a, b, context)

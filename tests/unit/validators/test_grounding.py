@@ -214,7 +214,7 @@ def test_faults_of_one_value_are_soft_fails(code: str, wish: str, value: Any, sc
 
 @pytest.mark.parametrize(("code", "wish", "value", "schema"), KNOWN)
 def test_look_alikes_of_faults(code: str, wish: str, value: Any, schema: dict[str, Any]) -> None:
-    """What the user wrote, an option, a default, JSON, what the schema allows, a parameter that takes percent."""
+    """Words of the user, options, defaults, JSON, what the schema allows, a parameter that takes percent."""
     assert code not in judge(wish, {"city": value}, tool({"city": schema}))
 
 

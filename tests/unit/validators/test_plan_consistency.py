@@ -453,7 +453,7 @@ def test_arguments_from_results(planned: Any, result: Any, given: Any, agrees: b
 
 
 def test_bounds_of_comparing() -> None:
-    """What is nested deeper or longer than is compared is not known to differ."""
+    """Values nested deeper or longer than is compared are not known to differ."""
     deep: Any = "${a.id}"
     for _ in range(100):
         deep = [deep]
@@ -541,7 +541,7 @@ FOREIGN_PLANS: dict[str, list[dict[str, Any]]] = {
 
 
 def test_plans_that_bind_nothing() -> None:
-    """What stands under `plan` and names tools that this step does not offer is left alone unless it was named."""
+    """A value under `plan` that names tools which this step does not offer is left alone unless it was named."""
     for plan in FOREIGN_PLANS.values():
         state = {"plan": plan}
         for action in ([call("get_weather")], [call("send_mail")], "All done!"):
@@ -554,7 +554,7 @@ def test_plans_that_bind_nothing() -> None:
 
 
 def test_an_own_reader() -> None:
-    """What it returns is reported when it is no plan; None and an empty plan are no plan yet."""
+    """A result that is no plan is reported; None and an empty plan are no plan yet."""
     for value in ("text", 7, [step("a"), step("a")]):
         verdict = judge("Done.", PlanConsistency(lambda _, value=value: value), state={})
         assert (verdict.outcome, verdict.code, verdict.score) == ("abstain", "plan_unreadable", None)

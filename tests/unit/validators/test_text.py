@@ -68,7 +68,7 @@ def test_numbers_and_quotations_are_bounded() -> None:
 
 
 def read(messages: list[BaseMessage]) -> text.Conversation:
-    """What is read of a conversation."""
+    """Return what is read of a conversation."""
     return conversation(StepContext(messages=messages))
 
 

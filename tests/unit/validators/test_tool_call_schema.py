@@ -171,7 +171,7 @@ def test_calls_that_were_not_offered():
 
 
 def test_arguments_that_are_no_json_object_are_malformed():
-    """What the host could not parse, and a list or text in the place of the arguments."""
+    """Arguments that the host could not parse, and a list or text in their place."""
     context = StepContext(tools=tool_specs([REMOTE]))
     broken = draft(invalid_tool_calls=[{"name": "flight", "args": '{"origin": ', "id": "1", "error": "x"}])
     found = ToolCallSchema()(broken, context) or []

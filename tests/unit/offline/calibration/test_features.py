@@ -27,7 +27,7 @@ def steps(seed=0):
 
 
 def features(path, some, right=lambda i: i % 4 == 0):
-    """What is read of each draft, the confidence that the policy would give it, and what a fit is shown."""
+    """Features of each draft, the confidence that the policy would give it, and what a fit learns from."""
     some = list(some)
     labels = [Label(step_id=step.id, source="person", right=right(i)) for i, step in enumerate(some)]
     joined, scorer = load_dataset(written(path, some, labels)), shipped_scorer()

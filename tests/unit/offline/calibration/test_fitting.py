@@ -158,7 +158,7 @@ def test_own_codes_are_weighed_once_seen_often():
 
 
 def test_silence_of_an_own_code_says_nothing():
-    """What the silence of an own code stands for is learned: here 1, as the drafts on which it was silent were right."""
+    """The meaning of an own code's silence is learned: here 1, as the drafts on which it was silent were right."""
     scorer = fit(world(1000, weights={"mine": 4.0}, bias=1.0), strength=1.0).scorer
     silent = scorer.confidence([graded("argument_grounded", 1.0)])
     assert silent == pytest.approx(1 / (1 + np.exp(-1.0)), abs=0.05)

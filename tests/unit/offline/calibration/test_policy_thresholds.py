@@ -37,7 +37,7 @@ def fill(journal, n, *, kinds=("call",), harm=None, seed=0, **kwargs):
 
 
 def accepts(policy, trace, *, effect=None):
-    """Whether the policy would take the small draft of a recorded step."""
+    """Return whether the policy would take the small draft of a recorded step."""
     small = trace.attempts[0]
     attempt = replace(small, confidence=policy.scorer.confidence(small.verdicts), effect=effect)
     return decide(policy, (attempt,), inputs=DecisionInputs(kind=trace.kind)).action == "accept"
@@ -196,7 +196,7 @@ def test_doubtful_comes_before_sure_and_random_knows_no_confidence(journal):
 
 
 def test_judge_ignores_the_thresholds_of_the_policy(journal):
-    """What a unit's confidence is does not depend on numbers that the policy brings, of any kind."""
+    """The confidence of a unit does not depend on numbers that the policy brings, of any kind."""
     fill(journal, 20)
     cases = load_dataset(journal.path).steps
     strict = Policy(threshold={"default": 0.99, "call": 1.0})

@@ -149,7 +149,7 @@ def test_no_label_is_a_complaint(journal):
 
 @pytest.mark.parametrize("kwargs", [{"max_loss": 2.0}, {"scorer": "best"}, {"risk": "x"}, {"by_kind": True}])
 def test_impossible_settings_are_refused(journal, kwargs):
-    """What cannot work is refused before the journal is read."""
+    """Settings that cannot work are refused before the journal is read."""
     with pytest.raises(ConfigurationError):
         calibrate(journal.path.with_name("none.jsonl"), **{"max_loss": 0.1, **kwargs})
 

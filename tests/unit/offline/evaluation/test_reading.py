@@ -175,7 +175,7 @@ def files(tmp_path):
 
 
 def both(files, dask):
-    """What is said in one process, and in tasks."""
+    """Return what is logged in one process, and in tasks."""
     given = {"grid": [0.4, 0.8], "labels": [files / "labels.jsonl"], "resamples": 20, "on_error": "strict"}
     return [compare(files / "j*.jsonl", Policy(threshold=0.6), **given, dask=how).to_json() for how in (dask, None)]
 

@@ -1,4 +1,4 @@
-"""What a journal says of other policies: exact where it can be, an interval where it cannot, the same from any parts."""
+"""A journal's word on other policies: exact where it can be, else an interval, the same from any parts."""
 
 import copy
 import json
@@ -119,7 +119,7 @@ def test_bounds_hold_whatever_is_left_out(data, seed, threshold):
 
 
 def _ranges_known(steps, labels):
-    """Whether each step name has both its cheapest and its dearest large call in the record."""
+    """Return whether each step name has both its cheapest and its dearest large call in the record."""
     seen = {"plan": set(), "act": set()}
     told = {label.step_id: label for label in labels}
     for step in steps:

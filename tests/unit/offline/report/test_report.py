@@ -105,7 +105,7 @@ def test_percentiles_are_values_of_the_journal(journal, report):
 
 
 def test_spend_over_time_adds_up(report):
-    """What the periods hold is what the totals hold: steps, escalations, costs by part, unknown ones."""
+    """The periods hold what the totals hold: steps, escalations, costs by part, unknown ones."""
     periods = report.spending.periods
     assert sum(p.steps for p in periods) == report.totals.steps
     assert sum(p.escalated for p in periods) == report.totals.escalated
@@ -261,7 +261,7 @@ def test_a_repeated_step_counts_once(journal):
 
 @given(st.lists(st.tuples(st.integers(0, 99), st.integers(0, 2)), max_size=100))
 def test_the_least_of_parts_are_the_least(keys):
-    """What is kept is of the least keys, whole or in parts, and the count is of all; percentiles are nearest ranks."""
+    """The values of the least keys are kept, whole or in parts, and the count is of all; percentiles are nearest ranks."""
     whole, parts = Least(7), [Least(7), Least(7), Least(7)]
     for key, part in keys:
         whole.add(key, key)
